@@ -140,18 +140,12 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
         lines.append(
             f"The residual is {residual.residual:.2e}: grid, time step and coefficients fit."
         )
-    elif residual.orders:
-        words = " or ".join(f"{_words(one)} ({_keys(found, one)})" for one in residual.orders)
-        lines.append(
-            f"The residual is {residual.residual:.2e}. The error of each state is much smaller "
-            f"with {words}: give this, if it is what the file contains."
-        )
     else:
         lines.append(
             f"The residual is {residual.residual:.2e}, and no other order of axes or velocities, "
-            "length of the domain, time step or coefficient that was tried has a much smaller "
-            "one: the data were computed by another scheme, with shorter time steps, from another "
-            "PDE, or on a domain with another grid.length."
+            "time step or coefficient has a much smaller one: the data were computed by another "
+            "scheme, with shorter time steps, from another PDE, or on a domain with another "
+            "grid.length."
         )
     for group, other in residual.unlike.items():
         lines.append(
@@ -161,6 +155,13 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
     if residual.confirmed:
         words = " and ".join(f"{one.key} × {_range(one)}" for one in residual.best_factors)
         lines.append(f"These numbers are confirmed: all states fit best with {words}.")
+    if residual.likelier:
+        words = " or ".join(f"{_words(one)} ({_keys(found, one)})" for one, _ in residual.likelier)
+        smaller = residual.likelier[0][1]
+        lines.append(
+            f"But all states fit better with {words}: the residual is {smaller:.2e}. "
+            "Compare this with the description of the data."
+        )
     lines += [_wrong(found, one) for one in residual.wrong]
     for change, other in residual.undetermined:
         lines.append(
@@ -221,7 +222,10 @@ def _keys(found: Inspection, change: Change) -> str:
             f"data.format.channels=[{order}]" if has_key else f"a file with the channels {order}"
         )
     if change.lengths:
-        keys.append(f"grid.length=[{', '.join(f'{one:.6g}' for one in change.lengths)}]")
+        each = [f"{length:.8g}" for length in change.lengths]
+        keys.append(
+            f"grid.length={each[0] if len(set(each)) == 1 else '[' + ', '.join(each) + ']'}"
+        )
     if change.key:
         value = getattr(found.config.physics, change.key) * change.factor
         keys.append(f"physics.{change.key}={value:.8g}")

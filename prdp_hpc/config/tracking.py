@@ -22,12 +22,12 @@ class WandBSection(Section):
     """Project; null: that of the environment (`WANDB_PROJECT`)."""
     entity: str | None = None
     """User or team; null: that of the account."""
-    mode: Literal["online", "offline"] = "online"
-    """Online, or offline: only files are written, which `wandb sync` sends later."""
+    mode: Literal["online", "offline"] | None = None
+    """Offline: only files, for `wandb sync`; null: `WANDB_MODE`, or online."""
     group: str | None = None
-    """Group of runs; null: none."""
+    """Group of runs; null: that of the environment (`WANDB_RUN_GROUP`), or none."""
     tags: tuple[str, ...] = ()
-    """Tags of the run."""
+    """Tags of the run; none: those of the environment (`WANDB_TAGS`)."""
 
 
 class MLflowSection(Section):
@@ -37,8 +37,8 @@ class MLflowSection(Section):
 
     uri: str | None = None
     """Address, e.g. http://host:5000 or file:runs/mlflow; null: see `MLflow`."""
-    experiment: str = "prdp-hpc"
-    """Experiment, which is created if it does not exist."""
+    experiment: str | None = None
+    """Experiment; null: `MLFLOW_EXPERIMENT_NAME`, or "prdp-hpc"."""
 
 
 class LoggingSection(Section):

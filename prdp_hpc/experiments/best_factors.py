@@ -8,10 +8,6 @@ from dataclasses import dataclass
 
 SURE = 1.6
 """Ratio of a number and the best one from which the number is named."""
-SURELY_SMALLER = 1 / 1.5
-"""Share of the error of each state that shows a better order of axes or velocities: with the right
-order, every other one increases the error, whatever the scheme.
-"""
 SPREAD = 3.0
 """Ratio of the best factors of two states from which they contradict each other."""
 FLOOR = 1e-6
@@ -76,17 +72,6 @@ def best_factor(
     # Without any error there is nothing to reduce.
     left = min(totals) / totals[at_one] if totals[at_one] else 1.0
     return BestFactor(key, tuple(map(_minimum, by_state)), left)
-
-
-def share_of_error(unchanged: Residuals, changed: Residuals) -> float:
-    """The error with a change relative to that without, of the state for which that is largest; the
-    squares of the channels are added as for `best_factor`.
-    """
-    shares = [
-        _sum(after, before) / _sum(before, before)
-        for before, after in zip(unchanged, changed, strict=True)
-    ]
-    return math.sqrt(max((one for one in shares if not math.isnan(one)), default=math.inf))
 
 
 def _sum(residuals: Sequence[float], before: Sequence[float]) -> float:

@@ -15,15 +15,11 @@ from numpy.typing import NDArray
 
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.best_factors import (
-    SURELY_SMALLER,
-    BestFactor,
-    Residuals,
-    best_factor,
-    share_of_error,
-)
+from prdp_hpc.experiments.best_factors import BestFactor, Residuals, best_factor
+from prdp_hpc.experiments.inspected_lengths import is_known, lengths_like, likely_lengths, scales
 from prdp_hpc.experiments.inspected_places import MOST_CHECKED, Place
 from prdp_hpc.experiments.physics_residual import (
+    CLEARLY_SMALLER,
     FACTORS,
     FITS,
     MUCH_SMALLER,
@@ -114,25 +110,30 @@ class _Comparison:
             changes=self.tried(each, where_tried),
             compared=_mean(before),
             best_factors=_best_factors(each, before, diagnosed),
-            orders=_better_orders(each, before, diagnosed),
+            clearer=_clearer(each, before, diagnosed),
         )
 
     def tried(
         self, each: Mapping[Change, Residuals], where: Sequence[Place]
     ) -> tuple[tuple[Change, float], ...]:
         """Each change alone. If none of them explains the data, in 1-D and 2-D also an order of
-        axes or velocities together with a number, of which the best is kept.
+        axes or velocities, or other ratios of the lengths, together with a number, of which the
+        best is kept.
         """
         single, results = list(each), _means(each)
         # A fitted number can also make up for another scheme, so that a likely one comes first.
         fitted = _much_smaller(self.fitted(results, where), results)
         results = sorted(results + fitted, key=lambda one: one[1])
         if results and results[0][1] > FITS and self.grid.dim < 3:
-            orders = [change for change in single if change.axes or change.channels]
+            orders = [one for one in single if not one.key and not scales(one, self.grid)]
             numbers = [change for change in single if change.key]
             both = [order.with_number(number) for order in orders for number in numbers]
             best = [change for change, _ in self._sorted(both, where[:1])[:1]]
             results += _much_smaller(self._sorted(best, where), results)
+        if results and not is_known(self.data):
+            best_number = min(results, key=lambda one: one[1])[0]
+            tried = [one for one in lengths_like(best_number, self.grid) if one not in each]
+            results += self._sorted(tried, where)
         return tuple(sorted(results, key=lambda one: one[1]))
 
     def fitted(
@@ -187,11 +188,12 @@ class _Comparison:
         return found
 
     def stepper(self, change: Change) -> Any:
-        """The PDE with a changed number."""
-        section, grid = self.config.physics, self.grid
+        """The PDE with a changed number or length."""
+        section: Any = self.config.physics
         if change.key:
             value = getattr(section, change.key) * change.factor
             section = section.model_copy(update={change.key: value})
+        grid = self.grid
         if change.lengths:
             grid = Grid(grid.shape, grid.boundary, self.comm, change.lengths)
         return made_stepper(section, grid)
@@ -210,8 +212,8 @@ class _Comparison:
                 for place, source in zip(vector, order, strict=True):
                     swapped[place] = source
                 yield Change(channels=tuple(swapped))
-        if getattr(self.data, "spacing", None) is None:
-            yield from (Change(lengths=lengths) for lengths in _lengths(self.grid))
+        if not is_known(self.data):
+            yield from likely_lengths(self.grid)
         fields = getattr(type(self.config.physics), "model_fields", {})
         for key in attributes(stepper):
             if key in fields and isinstance(getattr(self.config.physics, key), float):
@@ -307,35 +309,6 @@ def _means(each: Mapping[Change, Residuals]) -> list[tuple[Change, float]]:
     return sorted((one for one in means if not math.isnan(one[1])), key=lambda one: one[1])
 
 
-def _lengths(grid: Grid) -> list[tuple[float, ...]]:
-    """Other likely lengths: of points that are equally far apart along all axes, as along one of
-    them, and 2π times as long or short.
-    """
-    counts = [round(length / h) for length, h in zip(grid.length, grid.spacing, strict=True)]
-    found = [tuple(h * n for n in counts) for h in grid.spacing]
-    found += [tuple(factor * a for a in grid.length) for factor in (math.tau, 1 / math.tau)]
-    return [one for one in dict.fromkeys(found) if not np.allclose(one, grid.length)]
-
-
-def _better_orders(
-    each: Mapping[Change, Residuals], before: Residuals, without: set[int]
-) -> tuple[Change, ...]:
-    """The orders of axes and velocities with which each state has a much smaller error in the
-    channels but some, the best first.
-    """
-    shares = {
-        change: share_of_error(_but(before, without), _but(residuals, without))
-        for change, residuals in each.items()
-        if change.axes or change.channels
-    }
-    better = [change for change, share in shares.items() if share < SURELY_SMALLER]
-    return tuple(sorted(better, key=shares.__getitem__))
-
-
-def _but(residuals: Residuals, without: set[int]) -> Residuals:
-    return [[r for i, r in enumerate(one) if i not in without] for one in residuals]
-
-
 def _best_factors(
     each: Mapping[Change, Residuals], before: Residuals, without: set[int]
 ) -> tuple[BestFactor, ...]:
@@ -345,9 +318,32 @@ def _best_factors(
     numbers: dict[str, dict[float, Residuals]] = {}
     for change, residuals in each.items():
         if change.key:
-            numbers.setdefault(change.key, {})[change.factor] = _but(residuals, without)
-    found = [best_factor(key, _but(before, without), changed) for key, changed in numbers.items()]
+            numbers.setdefault(change.key, {})[change.factor] = _chosen(residuals, without)
+    found = [
+        best_factor(key, _chosen(before, without), changed) for key, changed in numbers.items()
+    ]
     return tuple(one for one in found if one is not None)
+
+
+def _clearer(
+    each: Mapping[Change, Residuals], before: Residuals, without: set[int]
+) -> tuple[tuple[Change, float], ...]:
+    """The orders and lengths with which each state is clearly reproduced better, by the residuals
+    of all channels but some, and their mean residuals.
+    """
+    found = {}
+    unchanged = [_mean([one]) for one in _chosen(before, without)]
+    for change, residuals in each.items():
+        changed = [_mean([one]) for one in _chosen(residuals, without)]
+        pairs = zip(changed, unchanged, strict=True)
+        if not change.key and all(new < CLEARLY_SMALLER * old for new, old in pairs):
+            found[change] = residuals
+    return tuple(_means(found))
+
+
+def _chosen(residuals: Residuals, without: set[int]) -> Residuals:
+    """The residuals of all channels but some."""
+    return [[r for i, r in enumerate(one) if i not in without] for one in residuals]
 
 
 def _mean(residuals: Any) -> float:

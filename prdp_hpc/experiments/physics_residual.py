@@ -19,6 +19,10 @@ MUCH_SMALLER = 1 / 3
 """A change is named if it reduces the residual to this share."""
 EXPLAINS = 0.5
 """A change with a larger residual does not explain the data."""
+CLEARLY_SMALLER = 0.8
+"""An order of axes or velocities, or a length, is mentioned if it reduces the residual of each
+state to this share: where they are right, any other one is worse.
+"""
 FITS = 0.01
 """A residual below this is that of data that were computed by the scheme of the PDE."""
 
@@ -31,7 +35,7 @@ class Change:
     ----------
     axes : order in which the axes of the grid are read.
     channels : order in which the channels are read.
-    lengths : lengths of the grid.
+    lengths : length of the domain along each axis.
     key, factor : number of the section `physics` that is multiplied, and the factor.
     word : the factor in messages.
     """
@@ -61,7 +65,8 @@ class PhysicsResidual:
     compared : the residual without a change on the states on which the changes were tried.
     others : the residual of each other group, of which one trajectory is compared.
     best_factors : for each number the factors with which the states are reproduced best.
-    orders : orders of axes or velocities with which each state has a smaller error, the best first.
+    clearer : orders and lengths with which each state is clearly reproduced better, and their
+        residuals, the smallest first.
     """
 
     channels: tuple[str, ...]
@@ -71,7 +76,7 @@ class PhysicsResidual:
     compared: float = math.nan
     others: Mapping[str, float] = field(default_factory=dict)
     best_factors: tuple[BestFactor, ...] = ()
-    orders: tuple[Change, ...] = ()
+    clearer: tuple[tuple[Change, float], ...] = ()
 
     @property
     def unlike(self) -> dict[str, float]:
@@ -97,6 +102,14 @@ class PhysicsResidual:
         return tuple(change for change, residual in self.changes if residual <= limit)
 
     @property
+    def likelier(self) -> tuple[tuple[Change, float], ...]:
+        """If no change is much better: the best of `clearer` and those about as good."""
+        if self.better or not self.clearer:
+            return ()
+        limit = UNDETERMINED * self.clearer[0][1]
+        return tuple(one for one in self.clearer if one[1] <= limit)
+
+    @property
     def undetermined(self) -> tuple[tuple[Change, float], ...]:
         """For each number that can be much wrong without a much larger residual: the change with
         the smallest residual.
@@ -109,17 +122,15 @@ class PhysicsResidual:
                 found.setdefault(change.key, (change, residual))
         sure = {one.key for one in self.best_factors if one.agrees}
         uncertain = tuple(one for key, one in found.items() if key not in sure)
-        known = self.better or self.orders or math.isnan(self.compared)
-        return () if known else uncertain
+        return () if self.better or math.isnan(self.compared) else uncertain
 
     @property
     def wrong(self) -> tuple[BestFactor, ...]:
-        """If no change or order is much better: the numbers that are wrong by all states, first
-        the one that reduces the residual most.
+        """If no change is much better: the numbers that are wrong by all states, first the one
+        that reduces the residual most.
         """
         found = [one for one in self.best_factors if one.is_wrong]
-        known = self.better or self.orders
-        return () if known else tuple(sorted(found, key=lambda one: one.left))
+        return () if self.better else tuple(sorted(found, key=lambda one: one.left))
 
     @property
     def invisible(self) -> tuple[Change, ...]:
@@ -127,7 +138,7 @@ class PhysicsResidual:
         return tuple(
             change
             for change, residual in self.changes
-            if change.axes and not change.key and not change.channels
+            if change.axes and not change.key and not change.channels and not change.lengths
             and abs(residual - self.compared) <= 1e-3 * self.compared + 1e-6
         )  # fmt: skip
 
@@ -137,4 +148,4 @@ class PhysicsResidual:
         numbers of the config.
         """
         right = all(one.agrees and not one.is_wrong for one in self.best_factors)
-        return bool(self.best_factors) and right and not self.better and not self.orders
+        return bool(self.best_factors) and right and not self.better and not self.clearer

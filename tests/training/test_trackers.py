@@ -154,16 +154,22 @@ def test_numbers_of_a_row():
 
 # In a separate process, since wandb starts threads and another process.
 OFFLINE = """
+import os
 import sys
 from pathlib import Path
 from prdp_hpc.training.trackers.mlflow import MLflow
 from prdp_hpc.training.trackers.tracker import TrackedRun
 from prdp_hpc.training.trackers.wandb import WandB
 
-folder = Path(sys.argv[1])
+folder, ENVIRONMENT = Path(sys.argv[1]), sys.argv[2:]
 config = {"seed": 1, "training": {str(key): key for key in range(150)}}
 for at in (None, 4):
-    trackers = [WandB(project="prdp", mode="offline"), MLflow()]
+    if at is None:  # the environment says the rest
+        trackers = [WandB(), MLflow()]
+    else:
+        for variable in ENVIRONMENT:
+            del os.environ[variable]
+        trackers = [WandB(project="prdp", mode="offline", group="own", tags=("mine",)), MLflow()]
     for tracker in trackers:
         tracker.start(TrackedRun("heat", folder, config, resumed_at=at))
         for step in (0, 4) if at is None else (8,):
@@ -174,7 +180,7 @@ from mlflow import MlflowClient
 from wandb.proto.wandb_internal_pb2 import Record
 
 client = MlflowClient(f"file:{folder}/mlruns")
-(experiment,) = [one for one in client.search_experiments() if one.name == "prdp-hpc"]
+(experiment,) = [one for one in client.search_experiments() if one.name == "exp"]
 (run,) = client.search_runs([experiment.experiment_id])
 assert run.info.status == "FINISHED", run
 assert run.data.tags["ended"] == "all 8 steps"
@@ -183,7 +189,7 @@ history = client.get_metric_history(run.info.run_id, "error")
 assert [(one.step, one.value) for one in history] == [(0, 1.0), (4, 0.2), (8, 1 / 9)]
 assert run.data.metrics["summary/error"] == 0.1
 
-found, ids = [], set()
+found, ids, about = [], set(), []
 for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
     data, at = file.read_bytes(), 7
     while at < len(data):  # records of a short file: checksum, length, type, content
@@ -192,21 +198,33 @@ for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         at += 7 + size
         if record.WhichOneof("record_type") == "run":
             ids.add(record.run.run_id)
+            about.append((record.run.project, record.run.run_group, list(record.run.tags)))
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
             found.append({i.key or i.nested_key[0]: float(i.value_json) for i in items})
 assert len(ids) == 1, ids
+assert about == [("heat", "group", ["a", "b"]), ("prdp", "own", ["mine"])], about
 assert [(one["step"], one["error"]) for one in found] == [(0, 1.0), (4, 0.2), (8, 1 / 9)]
 print("both")
 """
+
+
+ENVIRONMENT = {
+    "WANDB_MODE": "offline",
+    "WANDB_PROJECT": "heat",
+    "WANDB_RUN_GROUP": "group",
+    "WANDB_TAGS": "a,b",
+    "MLFLOW_EXPERIMENT_NAME": "exp",
+}
 
 
 def test_weights_and_biases_and_mlflow_without_a_network(tmp_path):
     pytest.importorskip("wandb")
     pytest.importorskip("mlflow")
     ended = subprocess.run(
-        [sys.executable, "-c", OFFLINE, str(tmp_path)], capture_output=True, text=True, timeout=120,
-        env=tiny.environment(), check=False,
+        [sys.executable, "-c", OFFLINE, str(tmp_path), *ENVIRONMENT],
+        capture_output=True, text=True, timeout=120,
+        env=tiny.environment() | ENVIRONMENT, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "both\n"

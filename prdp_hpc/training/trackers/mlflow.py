@@ -30,8 +30,9 @@ class MLflow:
         Address: `http://…`, a folder `file:runs/mlflow`, or a database `sqlite:///runs/mlflow.db`,
         which needs the whole package `mlflow`. Default: that of the environment
         (`MLFLOW_TRACKING_URI`), otherwise the folder `mlruns` in the run folder.
-    experiment : str, default "prdp-hpc"
-        Experiment, which is created if it does not exist.
+    experiment : str, optional
+        Experiment, which is created if it does not exist. Default: that of the environment
+        (`MLFLOW_EXPERIMENT_NAME`), or "prdp-hpc".
 
     Examples
     --------
@@ -39,8 +40,9 @@ class MLflow:
     >>> tracker = MLflow(uri="file:runs/mlflow", experiment="mine")
     """
 
-    def __init__(self, uri: str | None = None, experiment: str = "prdp-hpc") -> None:
-        self._uri, self._experiment = uri, experiment
+    def __init__(self, uri: str | None = None, experiment: str | None = None) -> None:
+        own = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "prdp-hpc"
+        self._uri, self._experiment = uri, own
         self._client: Any = None
         self._id = ""
 

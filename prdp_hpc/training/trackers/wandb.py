@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +24,13 @@ class WandB:
         Project. Default: that of the environment (`WANDB_PROJECT`), or "uncategorized".
     entity : str, optional
         User or team. Default: that of the account.
-    mode : str, default "online"
-        "online", or "offline": only files are written; `wandb sync` sends them later.
+    mode : str, optional
+        "online", or "offline": only files are written; `wandb sync` sends them later. Default: that
+        of the environment (`WANDB_MODE`), or "online".
     group : str, optional
-        Group of runs, e.g. of a comparison.
+        Group of runs, e.g. of a comparison. Default: that of the environment (`WANDB_RUN_GROUP`).
     tags : sequence of str, default ()
-        Tags.
+        Tags. Without any, those of the environment (`WANDB_TAGS`) are used.
 
     Examples
     --------
@@ -40,16 +42,17 @@ class WandB:
         self,
         project: str | None = None,
         entity: str | None = None,
-        mode: Literal["online", "offline"] = "online",
+        mode: Literal["online", "offline"] | None = None,
         group: str | None = None,
         tags: tuple[str, ...] = (),
     ) -> None:
         self._options: dict[str, Any] = {
             "project": project,
             "entity": entity,
-            "mode": mode,
+            "mode": mode or os.environ.get("WANDB_MODE"),
             "group": group,
-            "tags": list(tags),
+            # An empty list would replace the tags of the environment.
+            "tags": list(tags) or None,
         }
         self._run: Any = None
 

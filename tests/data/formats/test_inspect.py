@@ -158,6 +158,41 @@ def test_two_mistakes_together(burgers, tmp_path):
     assert residual < SMALL
 
 
+SIDES = (1.0, 1.5)
+ALONE = {(SIDES, "", "")}
+SCALED = {*ALONE, ((), "diffusivity", "4"), ((), "dt", "4")}
+# Of a length and a number only the best pair is kept; both numbers have the same effect.
+PAIRS = [{(SIDES, key, "1/5")} for key in ("dt", "diffusivity")]
+
+
+@pytest.mark.parametrize(
+    ("length", "dt", "named"),
+    [(1.0, 1, [ALONE]), ([1.5, 1.0], 1, [ALONE]), ([2.0, 3.0], 1, [SCALED]), (1.0, 5, PAIRS)],
+)
+def test_a_wrong_length_of_the_domain_is_named(length, dt, named, tmp_path, capsys):
+    """Data without coordinates; for diffusion a length has the effect of a coefficient."""
+    np.save(tmp_path / "a.npy", solved.heat((8, 12), SIDES))
+    about = {"diffusivity": solved.DIFFUSIVITY, "dt": solved.DT * dt}
+    wrong = config(tmp_path, "heat", (8, 12), length, **about)
+    found = inspect_data(tmp_path / "a.npy", COMM, wrong).residual
+    assert not found.confirmed
+    assert found.better[1] < SMALL
+    assert {(one.lengths, one.key, one.word) for one in found.equally_good} in named
+    main(["inspect", str(tmp_path / "a.npy"), "--config", str(wrong)])
+    output = " ".join(capsys.readouterr().out.split())
+    assert "another length of the domain" in output
+    assert "grid.length=[1, 1.5]" in output
+
+
+def test_the_right_length_and_those_in_the_file_are_not_questioned(heat, tmp_path):
+    right = config(tmp_path, "heat", (8, 12), [1.0, 2.0], diffusivity=solved.DIFFUSIVITY * 4)
+    found = inspect_data(
+        layouts.pdebench(tmp_path / "a.hdf5", heat, solved.DT, (1.0, 2.0)), COMM, right
+    )
+    assert found.residual.better[1] < SMALL
+    assert not any(change.lengths for change, _ in found.residual.changes)
+
+
 def test_an_order_of_axes_that_cannot_be_found_is_reported(tmp_path, capsys):
     states = solved.heat((8, 8), 1.0)
     np.save(tmp_path / "a.npy", states)

@@ -68,7 +68,7 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
             found.append(
                 float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(exact))
             )
-        if by_newton and task.solver.refines == "newton":
+        if isinstance(task.solver, NonlinearSolver) and task.solver.refines == "newton":
             counted = "Newton iterations"
         task.close()
         errors[differentiation] = found

@@ -136,7 +136,13 @@ class Side:
                 f"boundaries: the function of {self.name} needs the time, but this call has none: "
                 "pass time=…, or use a function of the coordinates only"
             )
-        return function(*coordinates, time)
+        if not isinstance(time, Tensor):
+            return function(*coordinates, time)
+        # The numbers of this rank's points have a part of the time's gradient. One number for the
+        # whole side has all of it, because `evaluated` sums the number's own.
+        found = function(*coordinates, self.grid.replicated(time))
+        is_number_of_side = isinstance(found, Tensor) and found.dim() == 0
+        return function(*coordinates, time) if is_number_of_side else found
 
 
 class SideConditions:

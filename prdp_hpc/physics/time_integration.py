@@ -230,7 +230,8 @@ class _Imex(_TwoStates):
         """N at `time + ends · dt`."""
         if checked_time(time) is None:
             return self.explicit(u)
-        return self.explicit(u, time + ends * self.dt)
+        when = time + ends * self.dt
+        return self.explicit(u, self.grid.replicated(when) if isinstance(when, Tensor) else when)
 
 
 class SBDF2(_Imex):
@@ -246,7 +247,7 @@ class SBDF2(_Imex):
         the argument `source`.
     explicit : callable
         N, of fields of the state's shape; called as `explicit(u)`, or `explicit(u, time)` if the
-        step has a time.
+        step has a time, whose gradient is summed over the ranks.
     dt : float or Tensor
         The time step, a number or a tensor of shape `()`.
 
@@ -295,7 +296,7 @@ class CNAB2(_Imex):
         the argument `source`.
     explicit : callable
         N, of fields of the state's shape; called as `explicit(u)`, or `explicit(u, time)` if the
-        step has a time.
+        step has a time, whose gradient is summed over the ranks.
     dt : float or Tensor
         The time step, a number or a tensor of shape `()`.
 

@@ -378,8 +378,7 @@ def test_newton_on_a_grid_solves_a_nonlinear_poisson_problem_to_second_order():
             jacobian=ColouredJacobian.on_grid(grid),
         )
         errors.append(float((found[0, 0] - u.detach()).abs().max()))
-    assert errors[0] / errors[1] > 3.5
-    assert errors[1] / errors[2] > 3.5
+    assert min(errors[0] / errors[1], errors[1] / errors[2]) > 3.5
 
 
 def test_a_lagged_preconditioner_is_set_up_less_often_for_the_same_gradient():

@@ -5,7 +5,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc import Burgers, Grid, Heat, Poisson, Solver
-from prdp_hpc.physics import Dirichlet, Neumann, Robin
+from prdp_hpc.physics import SBDF2, Dirichlet, Neumann, Robin
 
 WORLD = MPI.COMM_WORLD
 SHAPES = [((13,), "neumann"), ((9, 8), "neumann"), ((5, 6, 4), ("neumann", "periodic", "neumann"))]
@@ -46,6 +46,31 @@ def run(grid, method):
     weights = grid.scatter(draw(2, 1, *grid.shape) - 1.0)
     (after * weights).sum().backward()
     return [grid.gather(after.detach()), *(t.grad for t in (kappa, low, rate, high, flux))]
+
+
+def in_time(grid):
+    """Gradients in the time and the time step, of values, coefficients and terms that depend on the
+    time: of each point, or as one number for a side.
+    """
+    t0, dt = (torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in (0.3, 0.1))
+    sides = [(Dirichlet(lambda y, x, t: x + torch.sin(3 * t)), Robin(1.0, of_time)), None]
+    rates = [(Dirichlet(of_time), Robin(lambda y, x, t: x + t**2, 0.7)), None]
+    u = grid.scatter(draw(2, 1, *grid.shape))
+    kinds = (
+        lambda h: Heat(grid, 0.3, h, Solver("gmres", "jacobi", 1e-13), sides),
+        lambda h: Heat(grid, 0.3, h, Solver("gmres", "jacobi", 1e-13), rates, theta=0.7),
+    )
+    loss = 0.0
+    for kind in kinds:
+        scheme = SBDF2(kind, lambda u, time: torch.cos(time) * u.square(), dt)
+        pair = scheme(scheme.start(u, time=t0), time=t0 + dt)
+        loss = loss + (pair[0] * grid.scatter(draw(2, 1, *grid.shape))).sum()
+    loss.backward()
+    return [t0.grad, dt.grad]
+
+
+def of_time(y, x, t):
+    return torch.cos(2 * t)
 
 
 def burgers(grid):
@@ -99,8 +124,9 @@ def test_equal_results_on_any_number_of_ranks():
             whole = run(Grid(shape, boundary, comm=MPI.COMM_SELF), method)
             for mine, alone in zip(divided, whole, strict=True):
                 torch.testing.assert_close(mine, alone, rtol=1e-9, atol=1e-9)
-    alone = burgers(Grid((7, 6), "neumann", MPI.COMM_SELF))
-    pairs = zip(burgers(Grid((7, 6), "neumann")), alone, strict=True)
-    for mine, other in pairs:
-        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+    for run_on in (burgers, in_time):
+        alone = run_on(Grid((7, 6), "neumann", MPI.COMM_SELF))
+        pairs = zip(run_on(Grid((7, 6), "neumann")), alone, strict=True)
+        for mine, other in pairs:
+            torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
     wrong_on_one_rank_raises_on_all()

@@ -162,7 +162,7 @@ class DiffusionStepper:
     @property
     def _scale(self) -> float | Tensor:
         """The factor of the diffusion operator in the matrix. It is computed at each use, because a
-        time step may be changed in place, and each backward pass needs a graph of its own.
+        time step may be changed in place, and each backward pass needs a separate graph.
         """
         return 1.0
 

@@ -45,6 +45,11 @@ class LoggingSection(Section):
     """Log files in `logs/` in the run folder."""
 
     level: Literal["debug", "info", "warning", "error"] | None = None
-    """Least level of messages in the files; null: no files are written."""
+    """Least level of messages; null: no files, or info with `per_rank`."""
     per_rank: bool = False
     """Whether each rank writes a file, instead of rank 0 only."""
+
+    @property
+    def least(self) -> str | None:
+        """Least level of messages in the files; None: no files are written."""
+        return self.level or ("info" if self.per_rank else None)

@@ -37,6 +37,8 @@ OTHER_SCHEME = math.log(1.25)
 """Logarithm of the factors that are only named if the data fit with them."""
 FITTED_DIGITS = 2
 """Significant digits of a factor that was fitted."""
+MOST_PAIRS = 4
+"""Number of pairs of changes that are named at most, e.g. with lengths of the same ratio."""
 NOISE = 1e-5
 """Smallest relative change over a step that rounding errors of float32 do not dominate."""
 
@@ -118,7 +120,7 @@ class _Comparison:
     ) -> tuple[tuple[Change, float], ...]:
         """Each change alone. If none of them explains the data, in 1-D and 2-D also an order of
         axes or velocities, or other ratios of the lengths, together with a number, of which the
-        best is kept.
+        best are kept.
         """
         single, results = list(each), _means(each)
         # A fitted number can also make up for another scheme, so that a likely one comes first.
@@ -128,7 +130,8 @@ class _Comparison:
             orders = [one for one in single if not one.key and not scales(one, self.grid)]
             numbers = [change for change in single if change.key]
             both = [order.with_number(number) for order in orders for number in numbers]
-            best = [change for change, _ in self._sorted(both, where[:1])[:1]]
+            ranked = self._sorted(both, where[:1])[:MOST_PAIRS]
+            best = [one for one, residual in ranked if residual <= 2 * ranked[0][1] + 1e-6]
             results += _much_smaller(self._sorted(best, where), results)
         if results and not is_known(self.data):
             best_number = min(results, key=lambda one: one[1])[0]

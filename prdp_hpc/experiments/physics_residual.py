@@ -122,14 +122,17 @@ class PhysicsResidual:
                 found.setdefault(change.key, (change, residual))
         sure = {one.key for one in self.best_factors if one.agrees}
         uncertain = tuple(one for key, one in found.items() if key not in sure)
-        return () if self.better or math.isnan(self.compared) else uncertain
+        known = self.better or self.likelier or math.isnan(self.compared)
+        return () if known else uncertain
 
     @property
     def wrong(self) -> tuple[BestFactor, ...]:
         """If no change is much better: the numbers that are wrong by all states, first the one
-        that reduces the residual most.
+        that reduces the residual most. With a wrong order of the axes no number is right, so that
+        one which helps less than another order is left out.
         """
-        found = [one for one in self.best_factors if one.is_wrong]
+        limit = (self.likelier[0][1] / self.compared) ** 2 if self.likelier else math.inf
+        found = [one for one in self.best_factors if one.is_wrong and one.left < limit]
         return () if self.better else tuple(sorted(found, key=lambda one: one.left))
 
     @property

@@ -142,7 +142,7 @@ def run_locked(
 
 def run_log(config: Config, mesh: ProcessMesh, folder: Path) -> AbstractContextManager[None]:
     """The log file of this rank, if the config has one."""
-    level, rank = config.logging.level, mesh.world.rank
+    level, rank = config.logging.least, mesh.world.rank
     if level is None or not (mesh.is_root or config.logging.per_rank):
         return nullcontext()
     return log_file(folder / "logs" / f"rank_{rank:04d}.log", level, quiet=rank > 0)

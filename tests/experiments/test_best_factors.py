@@ -106,6 +106,7 @@ def test_exchanged_velocities_at_cell_centres_are_named(collocated, tmp_path, ca
     found = inspect_data(tmp_path / "a.npy", MPI.COMM_SELF, overrides=given).residual
     assert found.better is None
     assert not found.confirmed
+    assert (found.wrong, found.undetermined) == ((), ())
     assert {(1, 0, 2), (1, 0)} & {one.channels or one.axes for one, _ in found.likelier}
     main(["inspect", str(tmp_path / "a.npy"), *given])
     assert "all states fit better with the" in " ".join(capsys.readouterr().out.split())

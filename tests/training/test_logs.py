@@ -2,13 +2,14 @@
 
 import logging
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import tiny
 
 from prdp_hpc import cli
 from prdp_hpc.config import validate
-from prdp_hpc.experiments.run import run_experiment
+from prdp_hpc.experiments.run import run_experiment, run_log
 from prdp_hpc.linalg import SolveError
 from prdp_hpc.logs import LOGGER, log_file
 from prdp_hpc.tasks.supervised import SupervisedTask
@@ -81,3 +82,21 @@ def test_the_level_of_the_command_line(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "tiny" / "logs").exists()
     cli.main(["run", config, "name=silent"])
     assert "INFO" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "files"),
+    [
+        ({}, []),
+        ({"level": "debug"}, [0]),
+        ({"per_rank": True}, [0, 1]),
+        ({"level": "error", "per_rank": True}, [0, 1]),
+    ],
+)
+def test_files_of_the_ranks(section, files, tmp_path):
+    config = validate(tiny.emulator(tmp_path, logging=section), "here")
+    for rank in (0, 1):
+        mesh = SimpleNamespace(world=SimpleNamespace(rank=rank), is_root=rank == 0)
+        with run_log(config, mesh, tmp_path):
+            LOGGER.error("a message")
+    assert sorted(tmp_path.glob("logs/*")) == [tmp_path / f"logs/rank_000{i}.log" for i in files]

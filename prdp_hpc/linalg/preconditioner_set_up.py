@@ -62,8 +62,7 @@ class PreconditionerSetUp(ResidualChecks):
     _operator: weakref.ref[Operator]
     # Whether the preconditioner is made from another operator's matrix, see `is_made_for`.
     _has_source: bool
-    # PETSc's first Galerkin products on a GPU are wrong, the following ones are right (3.26.1):
-    # the first set-up of pc="mg" there is done twice.
+    # PETSc's first Galerkin products on a GPU are wrong (3.26.1): it sets pc="mg" up twice there.
     _needs_second_set_up = False
 
     def _prepare_lag(self, n: Lag) -> None:

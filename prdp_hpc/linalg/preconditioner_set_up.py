@@ -73,9 +73,8 @@ class PreconditionerSetUp(ResidualChecks):
             if self._lag.is_measured:
                 for direction in (self._pair.forward, self._pair.adjoint):
                     direction.ksp.setConvergenceHistory(length=1, reset=True)
-        # Directions whose solves with a fixed number of iterations have not been checked since
-        # the values changed; iterations and factors of ten of the rows of one solve with a
-        # tolerance.
+        # Directions whose solves with a fixed number of iterations are not checked yet for these
+        # values; iterations and factors of ten of the rows of one solve with a tolerance.
         self._unmeasured: set[str] = set()
         self._costs: list[tuple[int, float]] = []
         # Residuals of solves with a fixed number of iterations after a set-up.

@@ -15,7 +15,7 @@ settings.load_profile("repository")
 # mpi-pytest starts `mpiexec` by name: use that of this environment, with one thread per rank.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Two workers of pytest with several ranks each are more ranks than cores. MPICH's ranks wait
+# Several workers of pytest with several ranks each are more ranks than cores. MPICH's ranks wait
 # without yielding their core, and a reduction on 4 ranks then takes 6 ms instead of 0.7.
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(config, items):
 def _name_groups(items):
     """Add groups to the names of tests, where xdist reads them. xdist 3.8 does so before the hook
     above has set the groups, and in an attribute that pytest 9.2 no longer reads. Without groups,
-    both workers would start ranks and SLURM.
+    all workers would start ranks and SLURM.
     """
     for item in items:
         mark = item.get_closest_marker("xdist_group")

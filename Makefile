@@ -36,9 +36,8 @@ demo-heat: runtime  ## train the paper's 2-D heat emulator with PRDP and with fu
 # pytest rewrites assertions on import. Without the bytecode cache it would do so again at each start of a rank.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest
 
-# The same number on every machine, because some tests start several MPI ranks, which use other
-# cores; and one more than two cores, because the tests of SLURM and of failures mostly wait.
-WORKERS ?= 3
+# Two workers on every machine, because some tests start several MPI ranks, which use the other cores.
+WORKERS ?= 2
 LANES := -n $(WORKERS) --dist loadgroup
 
 # SLURM=install: where it is missing, install Debian's packages of SLURM for the tests (needs root).

@@ -312,8 +312,9 @@ class Solver(InitialGuesses):
         return found
 
     def replace_systems(self, operators: Iterable[Operator]) -> None:
-        """Make new KSPs for these operators at their next solves, because a solve has failed; a KSP
-        that the user made is kept.
+        """Make new KSPs for these operators at their next solves, because a solve has failed.
+
+        A KSP that the user made is kept.
         """
         for operator in operators if self.adopted is None else ():
             found = self._systems.get(operator)

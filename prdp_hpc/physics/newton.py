@@ -117,8 +117,9 @@ class NewtonStepper(ABC):
         return stepped.reshape(state.shape)
 
     def side_numbers(self, error: InputError | None = None) -> list[tuple[Tensor, ...]]:
-        """Return the residual's last parameter; an error in conditions, or this one of the caller,
-        is raised on all ranks.
+        """Return the residual's last parameter.
+
+        An error in conditions, or this one of the caller, is raised on all ranks.
         """
 
         def checked() -> list[tuple[Tensor, ...]]:

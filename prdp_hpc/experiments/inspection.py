@@ -124,7 +124,8 @@ class _Comparison:
         """
         single, results = list(each), _means(each)
         # A fitted number can also make up for another scheme, so that a likely one comes first.
-        fitted = _much_smaller(self.fitted(results, where), results)
+        listed = [one for one in results if not one[0].lengths]
+        fitted = _much_smaller(self.fitted(results, where), listed)
         results = sorted(results + fitted, key=lambda one: one[1])
         if results and results[0][1] > FITS and self.grid.dim < 3:
             orders = [one for one in single if not one.key and not scales(one, self.grid)]

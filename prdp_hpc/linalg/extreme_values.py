@@ -198,7 +198,7 @@ def factors_of(operator: Operator, values: Any, solver: Solver) -> Factors | Non
     most = MOST if values.dtype == torch.float64 else MOST_SINGLE
     if not powers.any():
         return None
-    _require_one_size(solver, 2.0 ** float(powers[0]))
+    _require_one_size(solver, float(np.exp2(min(int(powers[0]), 1023))))
     return 2.0 ** -np.clip(powers.astype(np.float64), -most, most)
 
 

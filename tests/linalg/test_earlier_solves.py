@@ -159,6 +159,16 @@ def test_a_kept_preconditioner_is_not_used_for_a_matrix_that_was_multiplied(meth
             torch.testing.assert_close(found, expected, rtol=1e-7, atol=0.0)
 
 
+@pytest.mark.parametrize("how", ["implicit", "unrolled"])
+@pytest.mark.parametrize("largest", [1.7e308, -1e308])
+def test_the_largest_numbers_are_an_error_of_a_solve_or_solved(largest, how):
+    """2^1024 is beyond the range of double precision, 1.7e308 is not."""
+    (operator, values), b = sparse(dominant(8)), torch.ones(8, dtype=torch.float64)
+    values[0] = largest
+    found = result(operator, values, b, Solver("gmres", "jacobi", 3, differentiation=how))
+    assert isinstance(found, str) or bool(found.isfinite().all())
+
+
 @pytest.mark.parametrize("ksp", ["richardson", "gmres"])
 def test_a_kept_preconditioner_of_small_jacobians(ksp):
     matrix = dominant(8)

@@ -10,7 +10,7 @@ from typing import Any
 from prdp_hpc.experiments.physics_residual import Change
 from prdp_hpc.grid.structured import Grid
 
-OFTEN = (2.0, math.pi, 2 * math.pi, 10.0)
+LIKELY_FACTORS = (2.0, math.pi, 2 * math.pi, 10.0)
 """Factors by which lengths are often wrong, and by which they are divided."""
 DIGITS = 7
 """Significant digits of a length in a message."""
@@ -24,7 +24,7 @@ def is_known(data: Any) -> bool:
 def likely_lengths(grid: Grid) -> Iterator[Change]:
     """All lengths times a number, exchanged lengths, and those with equal spacings."""
     lengths = grid.length
-    found = [_times(lengths, one) for factor in OFTEN for one in (factor, 1 / factor)]
+    found = [_times(lengths, one) for factor in LIKELY_FACTORS for one in (factor, 1 / factor)]
     found += itertools.permutations(lengths)
     sides = [length / h for length, h in zip(lengths, grid.spacing, strict=True)]
     found += [tuple(_rounded(h * side) for side in sides) for h in grid.spacing]

@@ -62,7 +62,7 @@ class PreconditionerSetUp(ResidualChecks):
     _operator: weakref.ref[Operator]
     # Whether the preconditioner is made from another operator's matrix, see `is_made_for`.
     _has_source: bool
-    # PETSc's first Galerkin products on a GPU are wrong (3.26.1): it sets pc="mg" up twice there.
+    # PETSc's first Galerkin products on a GPU are wrong (3.26.1): pc="mg" is set up twice there.
     _needs_second_set_up = False
 
     def _prepare_lag(self, n: Lag) -> None:

@@ -254,8 +254,10 @@ class ResidualChecks(ResidualNorms):
             left, length, _ = self._lengths(direction, b[row], x[row])
             if left > 0.1 * self._length_of(rest[row]):
                 normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
-                name, level, relative = direction.name, direction.level, left / length
-                raise errors.lost_residual(name, self.method, relative, 0, level, normal)
+                iterations, level = direction.ksp.getIterationNumber(), direction.level
+                raise errors.lost_residual(
+                    direction.name, self.method, left / length, iterations, level, normal
+                )
             is_rounded |= left > rtol * length
         return is_rounded
 

@@ -49,7 +49,9 @@ def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
         }
         axes.plot(content["levels"], values, label=name, **style)
     axes.set_yscale("log")
-    axes.set_xlabel(f"K: {content['counted']} per solve", fontsize=LABEL_SIZE + 1, color=INK)
+    # Files of earlier versions do not have this key.
+    counted = content.get("counted", "inner iterations")
+    axes.set_xlabel(f"K: {counted} per solve", fontsize=LABEL_SIZE + 1, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.grid(axis="y", color=GRID, linewidth=0.8)

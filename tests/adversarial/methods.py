@@ -8,7 +8,7 @@ from .choices import Choices
 
 MAIN_KSPS = ("gmres", "cg", "bcgs", "richardson", "minres", "preonly", "steepest_descent")
 OTHER_KSPS = (
-    *("bicg", "bcgsl", "cgs", "cr", "cgne", "cgls", "chebyshev", "dgmres", "fbcgs", "fbcgsr"),
+    *("bicg", "bcgsl", "cgs", "cr", "cgne", "cgls", "chebyshev", "fbcgs", "fbcgsr"),
     *("fcg", "fgmres", "gcr", "gltr", "groppcg", "ibcgs", "lcd", "lgmres", "lsqr", "nash"),
     *("pgmres", "pipebcgs", "pipecg", "pipecg2", "pipecgrr", "pipecr", "pipefcg", "pipefgmres"),
     *("pipegcr", "pipelcg", "pipeprcg", "qcg", "qmrcgs", "stcg", "symmlq", "tcqmr", "tfqmr"),

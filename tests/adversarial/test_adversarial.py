@@ -52,7 +52,7 @@ def test_several_ranks():
         crew.serve()
         return
     hunt = Hunt(crew, known=set(), left_out=set())
-    outcomes = list(hunt.run([FOR_ALL_RANKS, *seeded_cases(SEED, 90, (2, 3, 4))]))
+    outcomes = list(hunt.run([FOR_ALL_RANKS, *seeded_cases(SEED, 150, (2, 3, 4))]))
     crew.dismiss()
     assert not outcomes, "\n".join(f"{o}\n{script(case)}" for case, o in hunt.faults)
 

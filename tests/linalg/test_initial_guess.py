@@ -369,12 +369,10 @@ def test_a_far_guess_does_not_leave_its_rounding_errors(ksp, is_function):
     else:
         operator, values = sparse(A, symmetric=True)
     b, guess = torch.randn(2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    values, solved = values.detach().double(), 0
+    values, solver, solved = values.detach().double(), Solver(ksp, "jacobi", 1e-6), 0
     for size in (1e-3, 1e-8, 1e-10, 1e-15, 1e-20, 1e-40):
         try:
-            x = solve(
-                operator, values.detach().double(), size * b, Solver(ksp, "jacobi", 1e-6), guess
-            )
+            x = solve(operator, values, size * b, solver, guess)
         except SolveError:
             continue
         solved += 1
